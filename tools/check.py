@@ -3,11 +3,11 @@
 
     python tools/check.py [NOTEBOOK ...]     # the named notebooks alone
 """
-import ast, filecmp, importlib, inspect, os, re, shutil, subprocess, sys, tempfile, time
+import filecmp, importlib, inspect, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from fastcore.docments import docments
-from notebooks import code_cells, directives, imports, is_exported, is_fresh, is_hidden, load, module_of, nbs, number, readme, root, rooms, source
+from notebooks import directives, imports, is_exported, is_fresh, is_hidden, load, module_of, nbs, number, readme, root, rooms, source
 
 failed, passed = [], []
 def report(name, faults):
