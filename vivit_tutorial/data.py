@@ -65,12 +65,19 @@ class ReadClip(Transform):
 class ClipToFloat(Transform):
     "Batch uint8 → floats, (x/255 - mean)/std, on the batch's device; and back to [0, 1] to be shown."
     def __init__(self,
-                 mean=.5, # of the inputs the model wants, in [0, 1]
+                 mean=.5, # of the inputs the model wants, in [0, 1]: a number, or one a channel
                  std=.5, # the same
                 ):
         self.mean, self.std = mean, std
-    def encodes(self, x: TensorClip): return x.float().div_(255).sub_(self.mean).div_(self.std)
-    def decodes(self, x: TensorClip): return (x*self.std + self.mean).clamp(0, 1)
+    def on(self, x):                                        # numbers, or c 1 1 1 on the device of x
+        return [v if isinstance(v, (int, float)) else torch.tensor(v, device=x.device)[:, None, None, None]
+                for v in (self.mean, self.std)]
+    def encodes(self, x: TensorClip):                       # b c t h w
+        mean, std = self.on(x)
+        return x.float().div_(255).sub_(mean).div_(std)
+    def decodes(self, x: TensorClip):
+        mean, std = self.on(x)
+        return (x*std + mean).clamp(0, 1)
 
 # %% ../nbs/32_data.ipynb #d3916b80
 class Label(Categorize):
@@ -106,7 +113,7 @@ class VideoDL(TfmdDL):
 # %% ../nbs/32_data.ipynb #cbfc5857
 def VideoBlock(n_frames=16, # frames in a clip
                size=112, # height and width, in pixels
-               mean=.5, # of the inputs the model wants, in [0, 1]
+               mean=.5, # of the inputs the model wants, in [0, 1]: a number, or one a channel
                std=.5, # the same
                **kwargs, # for `ReadClip`
               ): # TransformBlock

@@ -26,15 +26,18 @@ class Encoder(nn.Module):
                  depth, # how many blocks
                  heads, # attention heads in each; divides `dim`, else ValueError
                  drop_path=0., # share of samples that skip the last block; the first is never skipped
+                 block=Block, # what is repeated: called with (dim, heads, drop_path)
                 ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, drop_path*i/max(depth-1, 1)) for i in range(depth))
+        self.blocks = nn.ModuleList(block(dim, heads, drop_path*i/max(depth-1, 1)) for i in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.apply(init_linear)
 
-    def forward(self, x):
-        for block in self.blocks: x = block(x)
-        return self.norm(x)
+    def run(self, x, **kwargs):               # the blocks alone; the last one is told `kwargs`
+        for i, block in enumerate(self.blocks, 1): x = block(x, **(kwargs if i == len(self.blocks) else {}))
+        return x
+
+    def forward(self, x, **kwargs): return self.norm(self.run(x, **kwargs))
 
 # %% ../nbs/15_encoder.ipynb #7d2f94e9
 class ClsToken(nn.Module):
@@ -44,4 +47,4 @@ class ClsToken(nn.Module):
                 ):
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
-    def forward(self, x): return torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+    def forward(self, x): return torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)

@@ -12,16 +12,16 @@ import io, os, random
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from .data import VideoDL   # before fastai: it imports fastai without the warnings of newer torch
+from .data import VideoDL      # first: it imports fastai without warnings of newer torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.callback.schedule import Learner   # also gives Learner its fit_one_cycle, fine_tune and lr_find
+from fastai.callback.schedule import Learner   # gives it fit_one_cycle, fine_tune, lr_find
 from fastai.callback.training import GradientClip
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from .video import InputError, VideoError, read_frames
-from .vivit import create_vivit
+from .timesformer import create_model
 
 # %% ../nbs/33_learner.ipynb #e2d12bc8
 class PlainTensors(Callback):
@@ -33,10 +33,12 @@ class PlainTensors(Callback):
 # %% ../nbs/33_learner.ipynb #0ac5a0c0
 class BFloat16(Callback):
     "Run the model in bfloat16 autocast on the device it is on. fastai's `MixedPrecision` names `cuda`, so on a CPU it changes nothing."
-    def cast(self): self.learn.model.forward = torch.autocast(self.dls.device.type, torch.bfloat16)(type(self.model).forward.__get__(self.model))
-    def uncast(self): vars(self.model).pop('forward', None)
-    before_train = before_validate = cast
-    after_train = after_validate = uncast
+    def before_batch(self):
+        model, kind = self.model, torch.device(self.dls.device).type
+        def once(*x):
+            del model.forward                                        # the next call is a plain one again
+            with torch.autocast(kind, torch.bfloat16): return type(model).forward(model, *x)
+        model.forward = once
     def after_pred(self): self.learn.pred = self.pred.float()
 
 # %% ../nbs/33_learner.ipynb #7d016e4a
@@ -45,7 +47,8 @@ def best_precision(device, # torch device
     "The fastest precision that trains well on a device: bfloat16 where the hardware has it, float16 with loss scaling on older GPUs, else float32."
     device = torch.device(device)
     if device.type == 'cuda': bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: bf16 = device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    elif device.type == 'cpu': bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else: bf16 = False
     if bf16: return 'bfloat16', [BFloat16()]
     if device.type == 'cuda': return 'float16', [MixedPrecision(amp_mode=AMPMode.FP16)]
     return 'float32', []
@@ -88,9 +91,9 @@ def adamw(params, # lists of parameters
 
 # %% ../nbs/33_learner.ipynb #95b4affc
 def video_learner(dls, # DataLoaders that `video_dataloaders` made
-                  model='spatiotemporal', # name of a model, or a built one: clips → logits, with a `head`
+                  model='spatiotemporal', # one of `model_names`, or a built model: clips → logits, with a `head`
                   size='tiny', # size of the named model
-                  tubelet=(2, 16, 16), # tubelet of the named model
+                  tubelet=(2, 16, 16), # tubelet of the named model; a TimeSformer's patch is its last number
                   drop_path=0., # stochastic depth of the named model
                   label_smoothing=.1, # share of the answer spread over all classes, in [0, 1)
                   clip=1., # longest gradient; longer ones are scaled down
@@ -101,7 +104,8 @@ def video_learner(dls, # DataLoaders that `video_dataloaders` made
                  ): # fastai Learner
     "A fastai Learner for videos: AdamW, label smoothing, gradient clipping, the precision that suits the device, broken videos left out and named."
     if isinstance(model, str):
-        model = create_vivit(model, size, len(dls.manifest.classes), dls.clip['n_frames'], dls.clip['size'], tubelet, drop_path)
+        model = create_model(model, tubelet, size=size, n_classes=len(dls.manifest.classes),
+                             n_frames=dls.clip['n_frames'], img_size=dls.clip['size'], drop_path=drop_path)
     name, cast = ('float32', []) if precision == 'float32' else best_precision(dls.device)
     learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(label_smoothing=label_smoothing), opt_func=adamw, splitter=groups_of_parameters,
                     metrics=accuracy, wd=wd, train_bn=False, cbs=[PlainTensors(), WatchVideos(), GradientClip(clip), *cast, *cbs], **kwargs)
@@ -130,7 +134,7 @@ def save_atomic(obj, # what `torch.save` takes
     return path
 
 # %% ../nbs/33_learner.ipynb #693e496d
-def save_checkpoint(learn, # Learner of a model that has a `config`, as `create_vivit` gives it
+def save_checkpoint(learn, # Learner of a model that has a `config`, as `create_model` gives it
                     path, # file to write, `.pth`
                     **more, # anything `torch.load(weights_only=True)` reads: kept beside the rest
                    ): # Path of the file
@@ -159,7 +163,7 @@ def model_of(state, # what `load_checkpoint` gave
             ): # model in eval mode
     "Build the model of a checkpoint and give it its weights. Raises CheckpointError."
     try:
-        model = create_vivit(**state['model'])
+        model = create_model(**state['model'])
         model.load_state_dict(state['weights'])
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise CheckpointError(f'{path}: its weights are not those of the model it names ({str(e).splitlines()[-1].strip()})') from None

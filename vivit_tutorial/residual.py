@@ -20,7 +20,7 @@ class DropPath(nn.Module):
         self.p = p
     def forward(self, x):
         if not self.training or self.p == 0: return x
-        keep = torch.rand(len(x), *[1]*(x.ndim-1), device=x.device) >= self.p     # b 1 … 1
+        keep = torch.rand(x.shape[0], *[1]*(x.ndim-1), device=x.device) >= self.p     # b 1 … 1
         return x * keep / (1-self.p)
 
 # %% ../nbs/13_residual.ipynb #297dcd32
@@ -33,4 +33,6 @@ class Residual(nn.Module):
                 ):
         super().__init__()
         self.norm, self.branch, self.drop_path = nn.LayerNorm(dim, eps=1e-6), branch, DropPath(drop_path)
-    def forward(self, x): return x + self.drop_path(self.branch(self.norm(x)))
+    def forward(self, x, **kwargs):
+        y = self.drop_path(self.branch(self.norm(x), **kwargs))       # may answer for the first tokens alone
+        return x[..., :y.shape[-2], :] + y

@@ -23,19 +23,19 @@ class SpatioTemporal(nn.Module):
                  depth=12, # blocks
                  heads=12, # attention heads
                  drop_path=0., # stochastic depth in the last block
+                 cls=True, # read the answer off a cls token; False for the mean of all tokens, as in VideoMAE
+                 fixed=False, # positions of sines and cosines, as in VideoMAE, instead of learned ones
                 ):
         super().__init__()
-        nt, nh, nw = token_grid((n_frames, img_size, img_size), tubelet)
-        self.embed   = TubeletEmbed(dim, tubelet)
-        self.cls     = ClsToken(dim)
-        self.pos     = Positions(1 + nt*nh*nw, dim)
-        self.encoder = Encoder(dim, depth, heads, drop_path)
-        self.head    = nn.Linear(dim, n_classes)
-        self.head.apply(init_linear)
+        self.grid = token_grid((n_frames, img_size, img_size), tubelet)     # nt nh nw
+        self.embed, self.cls = TubeletEmbed(dim, tubelet), ClsToken(dim) if cls else nn.Identity()
+        self.pos, self.encoder = Positions(self.grid, dim, int(cls), fixed), Encoder(dim, depth, heads, drop_path)
+        self.head = nn.Linear(dim, n_classes).apply(init_linear)
 
-    def features(self, x):                    # b c t h w
-        x = self.embed(x).flatten(1, 2)       # b t·s d
-        x = self.pos(self.cls(x))             # b 1+t·s d
-        return self.encoder(x)[:, 0]          # b d
+    def tokens(self, x): return self.pos(self.cls(self.embed(x).flatten(1, 2)))    # b 1+t·s d, or b t·s d without cls
+    def features(self, x):                                                  # b c t h w
+        x = self.tokens(x)
+        if self.pos.n_cls: return self.encoder(x, keep=1)[:, 0]             # b d
+        return self.encoder.norm(self.encoder.run(x).mean(1))               # b d
 
     def forward(self, x): return self.head(self.features(x))
