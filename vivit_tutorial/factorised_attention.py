@@ -43,8 +43,8 @@ class FactorisedAttention(nn.Module):
                  block=FactorisedBlock, # what is repeated: `(b, t, s, dim)` → `(b, t, s, dim)`
                 ):
         super().__init__()
-        self.grid = token_grid((n_frames, img_size, img_size), tubelet)       # nt nh nw
-        self.embed, self.pos = TubeletEmbed(dim, tubelet), Positions(self.grid, dim)
+        self.grid = token_grid(clip := (n_frames, img_size, img_size), tubelet)       # nt nh nw
+        self.embed, self.pos = TubeletEmbed(dim, tubelet, clip=clip), Positions(self.grid, dim)
         self.encoder = Encoder(dim, depth, heads, drop_path, block)
         self.head = nn.Linear(dim, n_classes).apply(init_linear)
 

@@ -26,8 +26,8 @@ class FactorisedEncoder(nn.Module):
                  time_depth=4, # blocks of the encoder that reads the readings
                 ):
         super().__init__()
-        self.grid = nt, nh, nw = token_grid((n_frames, img_size, img_size), tubelet)
-        self.embed, self.cls, self.time_cls = TubeletEmbed(dim, tubelet), ClsToken(dim), ClsToken(dim)
+        self.grid = nt, nh, nw = token_grid(clip := (n_frames, img_size, img_size), tubelet)
+        self.embed, self.cls, self.time_cls = TubeletEmbed(dim, tubelet, clip=clip), ClsToken(dim), ClsToken(dim)
         self.pos, self.time_pos = (Positions(grid, dim, n_cls=1) for grid in ((1, nh, nw), (nt, 1, 1)))
         self.encoder, self.time_encoder = (Encoder(dim, n, heads, drop_path) for n in (depth, time_depth))
         self.head = nn.Linear(dim, n_classes).apply(init_linear)

@@ -34,12 +34,11 @@ def fit_positions(table, # `(1, [1+]n, dim)`: the positions that were trained
                   pos, # the model's `Positions`
                  ): # a table for `pos`
     "Positions for a model's own grid and tokens: resized, repeated over time; a row for cls kept, left out, or as the model has it. Raises ValueError."
-    cls, rest = table[:, :int(has_cls)], table[:, int(has_cls):]
+    rest = table[:, int(has_cls):]
     n = rest.shape[1]
     grid = (n, 1, 1) if grid == 'time' else tuple(grid or (1, round(n**.5), round(n**.5)))
     if n != prod(grid): raise ValueError(f'{n} positions are no grid of {"×".join(map(str, grid))}; say which it is with grid=(nt, nh, nw)')
-    if not pos.n_cls: cls = table[:, :0]
-    elif not has_cls: cls = pos.table[:, :1].detach()
+    cls = table[:, :1] if has_cls and pos.n_cls else pos.table[:, :pos.n_cls].detach()
     return torch.cat([cls, resize_positions(rest, grid, pos.grid)], 1)
 
 # %% ../nbs/36_inflate.ipynb #58c420cf

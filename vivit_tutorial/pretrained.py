@@ -15,6 +15,7 @@ from safetensors.torch import load_file as load_safetensors
 from .video import InputError, one_line
 from .tubelets import token_grid
 from .block import use_gelu
+from .vivit import sizes
 from .inflate import place
 
 # %% ../nbs/37_pretrained.ipynb #f70b7d7c
@@ -98,6 +99,7 @@ def load_pretrained(model, # one of this package's models
     "Put weights that others trained into a model: ViViT's, TimeSformer's, VideoMAE's, a timm ViT's or ours. Raises InputError for what cannot be read, ValueError, with names and shapes, for what does not fit."
     state, config = (source, {}) if isinstance(source, dict) else read_weights(source)
     if state.get('format') == 'vivit_tutorial 1':
+        if lost := {'model', 'clip', 'weights'} - state.keys(): raise InputError(f'{"checkpoint" if isinstance(source, dict) else one_line(source)}: lacks {", ".join(sorted(lost))}; give the file that vivit_train saved')
         config, clip, state = state['model'], state['clip'], dict(state['weights'])
         tubelet = config['tubelet'] if 'tubelet' in config else [config['patch']]*2
         state['embed.proj.weight'] = state['embed.proj.weight'].unflatten(1, (-1, *tubelet))   # so that sizes can be compared
@@ -109,6 +111,9 @@ def load_pretrained(model, # one of this package's models
         if 'patch_embed.proj.weight' not in state:
             raise InputError(f'{"state dict" if isinstance(source, dict) else one_line(source)}: no weights of a ViViT, TimeSformer, VideoMAE or ViT; the first name in it is {one_line(next(iter(names), "missing"))}')
         mean, std, gelu = kinds[kind_of(names, state['patch_embed.proj.weight'])]
+    heads = config.get('num_attention_heads') or config.get('heads') or sizes.get(config.get('size'), {}).get('heads')
+    ours  = next(m.heads for m in model.modules() if hasattr(m, 'heads'))
+    if heads and heads != ours: raise ValueError(f'{heads} attention heads in these weights, {ours} in the model: no shape would tell, and the answers would be others; build the model with heads={heads}')
     report = place(model, state, grid or grid_of(config, state))
     use_gelu(model, gelu)
     return report._replace(mean=mean, std=std)

@@ -27,8 +27,8 @@ class SpatioTemporal(nn.Module):
                  fixed=False, # positions of sines and cosines, as in VideoMAE, instead of learned ones
                 ):
         super().__init__()
-        self.grid = token_grid((n_frames, img_size, img_size), tubelet)     # nt nh nw
-        self.embed, self.cls = TubeletEmbed(dim, tubelet), ClsToken(dim) if cls else nn.Identity()
+        self.grid = token_grid(clip := (n_frames, img_size, img_size), tubelet)     # nt nh nw
+        self.embed, self.cls = TubeletEmbed(dim, tubelet, clip=clip), ClsToken(dim) if cls else nn.Identity()
         self.pos, self.encoder = Positions(self.grid, dim, int(cls), fixed), Encoder(dim, depth, heads, drop_path)
         self.head = nn.Linear(dim, n_classes).apply(init_linear)
 

@@ -118,7 +118,7 @@ class FrameTokens(nn.Module):
                 ):
         super().__init__()
         self.attention, self.grid = attention, token_grid(clip, (1, patch, patch))          # nt nh nw
-        self.embed, self.cls = TubeletEmbed(dim, (1, patch, patch)), ClsToken(dim)
+        self.embed, self.cls = TubeletEmbed(dim, (1, patch, patch), clip=clip), ClsToken(dim)
         self.pos  = Positions((1, *self.grid[1:]), dim, n_cls=1)
         self.time = nn.Identity() if attention == 'space' else Positions((self.grid[0], 1, 1), dim)
 

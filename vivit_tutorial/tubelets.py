@@ -36,10 +36,15 @@ class TubeletEmbed(nn.Module):
                  dim=768, # numbers in a token
                  tubelet=(2, 16, 16), # frames, height and width of a tubelet
                  in_chans=3, # colour channels
+                 clip=None, # `(t, h, w)` that every clip must have, else ValueError; None for any that the tubelet divides
                 ):
         super().__init__()
-        self.tubelet, self.proj = tubelet, nn.Linear(in_chans*tubelet[0]*tubelet[1]*tubelet[2], dim)
-    def forward(self, x): return self.proj(tubify(x, self.tubelet))
+        self.tubelet, self.clip, self.proj = tubelet, clip, nn.Linear(in_chans*tubelet[0]*tubelet[1]*tubelet[2], dim)
+    def forward(self, x):
+        if self.clip and tuple(x.shape[2:]) != tuple(self.clip):
+            came, wanted = ('×'.join(map(str, shape)) for shape in (x.shape[2:], self.clip))
+            raise ValueError(f'a clip of {came} came, and the model was created for {wanted} (frames×rows×columns); create it with other n_frames=…, img_size=…, or sample other clips')
+        return self.proj(tubify(x, self.tubelet))
 
 # %% ../nbs/04_tubelets.ipynb #c0f0244c
 def uniform_frames(x, # clips `(b, c, t, h, w)`

@@ -27,15 +27,16 @@ class ViT(nn.Module):
                 ):
         super().__init__()
         if img_size % patch: raise ValueError(f'a {img_size}×{img_size} image does not divide into {patch}×{patch} patches')
+        self.size    = img_size, img_size
         self.embed   = PatchEmbed(dim, (patch, patch))
         self.cls     = ClsToken(dim)
         self.pos     = Positions((1, img_size//patch, img_size//patch), dim, n_cls=1)
         self.encoder = Encoder(dim, depth, heads, drop_path)
-        self.head    = nn.Linear(dim, n_classes)
-        self.head.apply(init_linear)
+        self.head    = nn.Linear(dim, n_classes).apply(init_linear)
         use_gelu(self, 'none')
 
     def features(self, x):                            # b c h w
+        if x.shape[2:] != self.size: raise ValueError(f'a {"×".join(map(str, x.shape[2:]))} image came, and the model was created for {"×".join(map(str, self.size))}; create it with another img_size=…, or resize the image')
         x = self.pos(self.cls(self.embed(x)))         # b 1+s d          (1)
         return self.encoder(x, keep=1)[:, 0]          # b d       (2) (3) (4)
 
