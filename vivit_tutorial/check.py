@@ -7,7 +7,7 @@ __all__ = ['header', 'texts', 'Look', 'look', 'look_at_all', 'listed', 'grouped'
            'check', 'table', 'bars', 'page']
 
 # %% ../nbs/55_check.ipynb #c5b5adac
-import base64, csv, hashlib, io, os, sys
+import base64, csv, io, os
 from collections import Counter
 from contextlib import closing
 from operator import attrgetter
@@ -15,12 +15,12 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from fastcore.basics import IN_NOTEBOOK, patch
-from fastprogress import progress_bar
+from fastcore.basics import patch
 from PIL import Image as PILImage
 from .video import InputError, Scaler, VideoError, decode, max_frames, one_line, open_video
 from .manifest import ManifestError, few, group_of, read_manifest, suffixes
-from .kinetics import spread
+from .ucf101 import sum_of
+from .kinetics import spread, watched
 
 # %% ../nbs/55_check.ipynb #5e4e1aae
 class Look(NamedTuple):
@@ -41,12 +41,10 @@ class Look(NamedTuple):
 # %% ../nbs/55_check.ipynb #7bccc7e7
 def look(path): # a video file, or whatever stands there
     "Decode every frame of a file. Whatever is wrong with it becomes its `problem`; nothing is raised."
-    v, total, strip, damaged, sizes, kept, step, n = Look(Path(path)), hashlib.sha256(), io.BytesIO(), [], set(), [], 1, 0
+    v, strip, damaged, sizes, kept, step, n = Look(Path(path)), io.BytesIO(), [], set(), [], 1, 0
     small = Scaler(path, 64, lambda *size: tuple(slice((a - min(a, 192))//2, (a + min(a, 192))//2) for a in size))   # the middle of a very wide frame
     try:
-        with open(path, 'rb') if os.path.isfile(path) else open_video(path) as f:   # a pipe could be read for ever: `open_video` refuses it
-            for piece in iter(lambda: f.read(2**20), b''): total.update(piece)
-        v = v._replace(bytes=os.path.getsize(path), sha256=total.hexdigest())
+        if os.path.isfile(path): v = v._replace(bytes=os.path.getsize(path), sha256=sum_of(path).hexdigest())   # a pipe could be read for ever
         with open_video(path) as box:
             s = box.streams.best('video')
             v = v._replace(container='/'.join(box.format.name.split(',')[:2]), codec=s.codec_context.name, fps=float(s.average_rate or 0), sound=bool(box.streams.audio), announced=s.frames)
@@ -71,7 +69,7 @@ def look_at_all(paths, # files
     if not workers: return {p: look(p) for p in paths}
     seen = {}
     with closing(spread(look, [(p,) for p in paths], min(workers, len(paths)), limit)) as answers:
-        for (p,), v in progress_bar(answers, total=len(paths), leave=False) if IN_NOTEBOOK or sys.stdout.isatty() else answers:
+        for (p,), v in watched(answers, len(paths)):
             seen[p] = v if isinstance(v, Look) else Look(p, problem=str(v).removeprefix(f'{one_line(p)}: '))
     return seen
 
@@ -125,7 +123,8 @@ class Check:
                  notes=(), # sentences
                 ):
         self.path, self.looks, self.notes = Path(path), looks, notes
-        self.good, self.bad, self.degraded, self.ok = [v for v in looks if not v.problem], [v for v in looks if v.problem], [v for v in looks if v.faults], not any(v.problem for v in looks)
+        self.good, self.bad, self.degraded = [v for v in looks if not v.problem], [v for v in looks if v.problem], [v for v in looks if v.faults]
+        self.ok = not self.bad
         self.same = [vs for vs in grouped(self.good, attrgetter('sha256')).values() if len(vs) > 1]   # lists of Looks
         self.shared = [k for k, vs in grouped([v for v in looks if v.group and v.part], attrgetter('label', 'group')).items() if len({v.part for v in vs}) > 1]   # (class, group)
 
