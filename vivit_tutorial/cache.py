@@ -23,17 +23,15 @@ def every_kth(n, # frames in a video
     return range(0, n, -(-n//keep) if keep else 1)
 
 # %% ../nbs/31_cache.ipynb #d60ee40d
-def pick(frames, # every k-th frame of a video, `(m, h, w, c)`: an array, or a slice of a file that is read where it is indexed
+def pick(frames, # every k-th frame of a video, an array `(m, c, h, w)`; one that is mapped from a file is read where it is indexed
          n, # frames in the video
          k, # from one kept frame to the next
          idxs, # function from `n` to frame numbers
          crop=None, # function of height and width that gives the two slices to keep; None keeps all
         ): # clip `(c, t, h, w)`, uint8
     "Read the asked-for frames and pixels alone. A frame that was not kept gives way to the nearest kept one before it."
-    shape = frames.get_shape() if hasattr(frames, 'get_shape') else frames.shape
-    part, want = crop(*shape[1:3]) if crop else (slice(None), slice(None)), [int(i)//k for i in idxs(n)]
-    got = {j: frames[(j, *part)] for j in set(want)}
-    return torch.from_numpy(np.stack([got[j] for j in want])).permute(3, 0, 1, 2)      # c t h w
+    part = crop(*frames.shape[2:]) if crop else (slice(None), slice(None))
+    return torch.from_numpy(np.stack([frames[(int(i)//k, slice(None), *part)] for i in idxs(n)], 1))       # c t h w
 
 # %% ../nbs/31_cache.ipynb #d9d48dff
 class Cache:
@@ -45,7 +43,7 @@ class Cache:
                  keep=32, # at most so many frames of a video, evenly spaced; None for all
                  limit=None, # gigabytes that it may take; None for nine tenths of what is free. Beyond, videos are decoded each time
                 ):
-        self.folder, self.short, self.keep, used = Path(folder)/f'{short}px-{keep or "all"}', short, keep, 0
+        self.folder, self.short, self.keep, used = Path(folder)/f'{short}px-{keep or "all"}-planes', short, keep, 0
         try: self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise InputError(f'{self.folder}: cannot be made ({e.strerror}); choose another folder for the cache') from None
         for file in self.folder.glob('*/*'):
@@ -90,7 +88,7 @@ def file_of(self:Cache,
 @patch
 def write(self:Cache,
           file, # as `file_of` names it
-          frames, # `(m, h, w, c)`, uint8
+          frames, # `(m, c, h, w)`, uint8
           about, # dict of strings: n and k
          ):
     "Write beside and rename. Where the limit is reached or the disk full, nothing is written, and no other video is tried."
@@ -117,11 +115,11 @@ def read(self:Cache,
     try: file = self.file_of(video)
     except (OSError, ValueError): return read_frames(video, idxs, self.short, crop)     # there is no such file: it says so
     try:
-        with safe_open(file, 'np') as f: return pick(f.get_slice('frames'), *(int(f.metadata()[key]) for key in 'nk'), idxs, crop)
-    except (OSError, SafetensorError): pass                                             # not there yet, or damaged
+        with safe_open(file, 'pt') as f: return pick(f.get_tensor('frames').numpy(), *(int(f.metadata()[key]) for key in 'nk'), idxs, crop)   # mapped
+    except (OSError, RuntimeError, SafetensorError): pass                               # not there yet, just removed, or damaged
     if self.full: return read_frames(video, idxs, self.short, crop)
     seen = []
-    frames = read_frames(video, lambda n: seen.append(n) or every_kth(n, self.keep), self.short).permute(1, 2, 3, 0).numpy()   # m h w c
+    frames = read_frames(video, lambda n: seen.append(n) or every_kth(n, self.keep), self.short).transpose(0, 1).numpy()       # m c h w
     n, k = seen[-1], every_kth(seen[-1], self.keep).step
     self.write(file, frames, dict(n=str(n), k=str(k)))
     return pick(frames, n, k, idxs, crop)

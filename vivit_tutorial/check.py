@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image as PILImage
-from .video import InputError, Scaler, VideoError, decode, max_frames, one_line, open_video
+from .video import InputError, Scaler, VideoError, decode, one_line, open_video
 from .manifest import ManifestError, few, group_of, read_manifest, suffixes
-from .ucf101 import sum_of
-from .kinetics import spread, watched
+from .ucf101 import sum_of, watched
+from .kinetics import spread
 
 # %% ../nbs/55_check.ipynb #5e4e1aae
 class Look(NamedTuple):
@@ -49,7 +49,6 @@ def look(path): # a video file, or whatever stands there
             s = box.streams.best('video')
             v = v._replace(container='/'.join(box.format.name.split(',')[:2]), codec=s.codec_context.name, fps=float(s.average_rate or 0), sound=bool(box.streams.audio), announced=s.frames)
         for n, frame in enumerate(decode(path, damaged), 1):
-            if n > max_frames: raise VideoError(f'has more than {max_frames:,} frames; cut it into shorter videos')
             sizes.add(size := (frame.width, frame.height))
             damaged += [n]*frame.is_corrupt
             if n == 1: v = v._replace(**dict(zip(('width', 'height'), size[::-1] if round(frame.rotation/90) % 2 else size)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from .data import ClipToFloat, ReadClip
-from .learner import CheckpointError, load_checkpoint, model_of
+from .checkpoint import CheckpointError, load_checkpoint, model_of
 
 # %% ../nbs/43_predict.ipynb #9b0583e2
 class Prediction(NamedTuple):

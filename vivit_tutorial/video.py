@@ -106,14 +106,16 @@ def probe(path, # a video file
 def decode(path, # a video file
            damaged=None, # a list to which the reason of each damaged packet is added
           ): # yields `av.VideoFrame`s
-    "Decode a video forward, packet by packet, in decode order. A damaged packet is passed over. Raises VideoError."
+    "Decode a video forward, packet by packet, in decode order. A damaged packet is passed over. Raises VideoError, also after `max_frames`."
     with open_video(path) as box:
-        stream = box.streams.best('video')
+        stream, n = box.streams.best('video'), 0
         stream.codec_context.thread_count, stream.codec_context.options = 1, codec_options
         packets = box.demux(stream)
         while True:
             try:
-                for packet in packets: yield from packet.decode()
+                for frame in (f for packet in packets for f in packet.decode()):
+                    if (n := n+1) > max_frames: raise VideoError(f'{one_line(path)}: has more than {max_frames:,} frames; cut it into shorter videos')
+                    yield frame
                 return
             except IndexError: pass                      # PyAV's word for a new stream in mid-file
             except av.FFmpegError as e:                  # on to the next packet; there is none after the end
@@ -159,15 +161,14 @@ def grab(path, # a video file
          want=None, # frame numbers in decode order, or None for all
          short=None, # for `Scaler`
          crop=None, # the same
-        ): # pictures `(m, h, w, c)`, uint8; the row of each by its frame's number; how many frames were decoded
+        ): # pictures `(m, c, h, w)`, uint8; the row of each by its frame's number; how many frames were decoded
     "Decode forward, make pictures of the wanted frames alone, stop after the last. Raises VideoError."
     got, rows, seen, scale, last = np.empty(0), {}, 0, Scaler(path, short, crop), max(want) if want else max_frames
     want = want if want is None else set(want)
     with closing(decode(path)) as frames:
         for seen, frame in enumerate(frames, 1):
-            if seen > max_frames: raise VideoError(f'{one_line(path)}: has more than {max_frames:,} frames; cut it into shorter videos')
             if want is None or seen-1 in want:
-                picture = scale(frame)
+                picture = scale(frame).transpose(2, 0, 1)                                   # c h w, as models want it
                 if not rows: got = np.empty((min(len(want) if want else 64, 64), *picture.shape), np.uint8)
                 if len(rows) == len(got): got = np.concatenate([got, np.empty_like(got)])   # room for as many again
                 got[len(rows)] = picture
@@ -191,7 +192,7 @@ def read_frames(path, # a video file
         if want is None: want = range(seen)
         if max(want) < seen:
             order = [rows[i] for i in want]
-            return torch.from_numpy(got if order == list(range(len(got))) else got[order]).permute(3, 0, 1, 2)   # c t h w
+            return torch.from_numpy(got if order == list(range(len(got))) else got[order]).transpose(0, 1)       # c t h w
         if n in (None, seen): raise VideoError(f'{one_line(path)}: frame {max(want)} was asked for, the last one is {seen-1}')
         n = seen   # the header promised more frames than there are: choose again
     raise VideoError(f'{one_line(path)}: not one frame of it can be decoded')
