@@ -123,7 +123,10 @@ class ShareBatches(Callback):
     """Several processes train as one: each has its share of every batch, and what they find is put together. Losses, weights, metrics and predictions
     are those of one process with the same `bs`, which counts the clips of all. Alone, nothing happens. Raises InputError where a batch cannot be shared."""
     order = -1      # after the model went to its device, before anybody looks at what a batch gave
-    def before_fit(self): self.parallel = None                        # fastai calls this before a validation, too
+    def before_fit(self):                                             # fastai calls this before a validation, too
+        self.parallel = None
+        if processes()[1] > 1:                                        # who copies the weights now, for an average, copies the first process's
+            for w in bare(self.model).state_dict().values(): dist.broadcast(w, 0)
     def before_train(self):
         self.before_validate()
         if self.shared and self.parallel is None: self.join()
