@@ -39,7 +39,7 @@ def set_generators(dls, # DataLoaders
 def of_all(x, # plain values and tensors of this process
           ): # list of what each process has
     "Gather from all processes; from one, where there is one."
-    if not num_distrib(): return [x]
+    if num_distrib() < 2: return [x]
     everyone = [None]*num_distrib()
     torch.distributed.all_gather_object(everyone, x)
     return everyone

@@ -125,7 +125,7 @@ class ShareBatches(Callback):
     order = -1      # after the model went to its device, before anybody looks at what a batch gave
     def before_fit(self):                                             # fastai calls this before a validation, too
         self.parallel = None
-        for w in bare(self.model).state_dict().values() if processes()[1] > 1 else []: dist.broadcast(w, 0)     # an average starts from the first's
+        for w in bare(self.model).state_dict().values() if processes()[1] > 1 else (): dist.broadcast(w, 0)      # averages of them begin alike
     def before_train(self):
         self.before_validate()
         if self.shared and self.parallel is None: self.join()
