@@ -18,16 +18,16 @@ from vivit_tutorial.video import probe, read_frames
 from vivit_tutorial.clips import uniform
 from vivit_tutorial.manifest import suffixes
 from vivit_tutorial.cache import Cache
-from vivit_tutorial.data import square
+from vivit_tutorial.data import short_side, square
 from vivit_tutorial.kinetics import reencode_video
 
 def resized(frames, size): # `(t, h, w, c)` uint8 → `(c, t, size, size)`: shorter side 8/7 of size, then the middle
     x = torch.as_tensor(frames).permute(0, 3, 1, 2)
-    r = size*8//7/min(x.shape[2:])
+    r = short_side(size)/min(x.shape[2:])
     x = interpolate(x.float(), [round(n*r) for n in x.shape[2:]], mode='bilinear', antialias=True).round_().byte()
     return x[:, :, *square(size, False)(*x.shape[2:])].transpose(0, 1)
 
-def ours(path, k, size): return read_frames(path, partial(uniform, k=k), size*8//7, square(size, False))
+def ours(path, k, size): return read_frames(path, partial(uniform, k=k), short_side(size), square(size, False))
 
 def usual(path, k, size):
     "Wanted frames at full size to NumPy, then resized: what most loaders do with PyAV"
@@ -49,7 +49,7 @@ def opencv(path, k, size):
         i += 1
         if i in idxs:
             frame = cv2.cvtColor(box.retrieve()[1], cv2.COLOR_BGR2RGB)
-            r = size*8//7/min(frame.shape[:2])
+            r = short_side(size)/min(frame.shape[:2])
             frame = cv2.resize(frame, None, fx=r, fy=r, interpolation=cv2.INTER_AREA)
             got += [frame[square(size, False)(*frame.shape[:2])]]*idxs.count(i)
     return torch.from_numpy(np.stack(got)).permute(3, 0, 1, 2)
@@ -58,7 +58,7 @@ def decord(path, k, size):
     import decord
     box = decord.VideoReader(str(path), num_threads=1)
     h, w = box[0].shape[:2]
-    r = size*8//7/min(h, w)
+    r = short_side(size)/min(h, w)
     box = decord.VideoReader(str(path), num_threads=1, width=round(w*r), height=round(h*r))
     frames = box.get_batch(uniform(len(box), k)).asnumpy()
     return torch.from_numpy(frames[:, *square(size, False)(*frames.shape[1:3])]).permute(3, 0, 1, 2)
@@ -71,7 +71,7 @@ def torchcodec(path, k, size, mode='approximate'):
 def right(clip, path, k, size): # is each frame nearest to the one of its number, among those around it?
     """The numbers may be those of as many frames as the header announces, or as there are. Colours and filters differ between libraries; a neighbouring
     frame differs more, where anything moves."""
-    every = read_frames(path, None, size*8//7, square(size, False))                                       # c t h w
+    every = read_frames(path, None, short_side(size), square(size, False))                                       # c t h w
     n = every.shape[1]
     small = lambda x: interpolate(x.float(), (28, 28), mode='area').flatten(1)                            # c h w → numbers
     every, pictures = small(every.transpose(0, 1)), small(clip.transpose(0, 1))
@@ -119,7 +119,7 @@ def main():
         for source, mp4 in zip(found, h264): reencode_video(source, mp4, 240)
         for kind, videos in (('as they are', found), ('H.264 mp4', h264)):
             for k, size in ((16, 112), (32, 224)):
-                cache = Cache(Path(tmp)/kind, size*8//7, None)
+                cache = Cache(Path(tmp)/kind, short_side(size), None)
                 arms = {'usual PyAV loop': usual, 'vivit_tutorial': ours, 'OpenCV': opencv, 'decord': decord, 'torchcodec, approximate': torchcodec,
                         'torchcodec, exact': partial(torchcodec, mode='exact'),
                         'vivit_tutorial, cached': lambda v, k, size: cache.read(v, partial(uniform, k=k), square(size, False))}

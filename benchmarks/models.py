@@ -17,20 +17,21 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from vivit_tutorial.timesformer import create_model
 from vivit_tutorial.vivit import sizes
+from vivit_tutorial.memory import saved_bytes
 
 n_classes, peak_tflops = 101, 790   # bf16 matrix products measured on an H200
 shapes = dict(tiny=(4, 16, 112), base=(1, 16, 224))   # clips in a batch, frames, height and width
 names = {'1': 'spatiotemporal', '2': 'factorised_encoder', '3': 'factorised_attention', 'divided': 'timesformer_divided'}
 
-def hub_model(kind, config, frames, img, size, **more):
+def hub_model(kind, config, frames, img, size, classes=n_classes, **more):
     s = sizes[size]
     model = kind(config(hidden_size=s['dim'], num_hidden_layers=s['depth'], num_attention_heads=s['heads'], intermediate_size=4*s['dim'],
-                        image_size=img, num_frames=frames, num_labels=n_classes, **more))
+                        image_size=img, num_frames=frames, num_labels=classes, **more))
     return model, lambda x: model(pixel_values=x.transpose(1, 2)).logits
 
-def vit_pytorch_model(variant, frames, img, size, time_depth):
+def vit_pytorch_model(variant, frames, img, size, time_depth, classes=n_classes):
     s = sizes[size]
-    model = vit_pytorch.vivit.ViViT(image_size=img, image_patch_size=16, frames=frames, frame_patch_size=2, num_classes=n_classes, dim=s['dim'], variant=variant,
+    model = vit_pytorch.vivit.ViViT(image_size=img, image_patch_size=16, frames=frames, frame_patch_size=2, num_classes=classes, dim=s['dim'], variant=variant,
                                     spatial_depth=s['depth'], temporal_depth=time_depth or s['depth'], heads=s['heads'], mlp_dim=4*s['dim'])
     return model, model
 
@@ -59,13 +60,8 @@ class Arm:
 
 def saved_mib(arm, x, y):
     "MiB that autograd keeps between forward and backward, each storage once, parameters left out"
-    own, seen = {p.untyped_storage().data_ptr() for p in arm.model.parameters()}, {}
-    def note(t):
-        if (s := t.untyped_storage()).data_ptr() not in own: seen[s.data_ptr()] = s.nbytes()
-        return t
     arm.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): loss = cross_entropy(arm.logits(x), y)   # `loss` keeps the storages alive, so that none is counted twice
-    return sum(seen.values())/2**20
+    return saved_bytes(lambda: cross_entropy(arm.logits(x), y), arm.model)/2**20
 
 def timed(f, device):
     if device == 'cuda': torch.cuda.synchronize()

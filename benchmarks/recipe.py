@@ -16,7 +16,7 @@ warnings.simplefilter('ignore')
 from pathlib import Path
 import torch
 from torch import nn
-from vivit_tutorial.data import video_dataloaders
+from vivit_tutorial.data import short_side, video_dataloaders
 from vivit_tutorial.learner import video_learner
 from vivit_tutorial.vivit import sizes
 from vivit_tutorial.timesformer import create_model
@@ -56,16 +56,14 @@ class Peer(nn.Module):
     "Somebody else's model: clips (b, c, t, h, w) → logits, with a `head` and a `config`, as the loop wants it"
     def __init__(self, kind, a, n_classes):
         super().__init__()
-        s, self.kind, self.config = sizes[a.size], kind, dict(name=kind)
+        self.kind, self.config, shape = kind, dict(name=kind), (a.frames, a.img_size, a.size)
         if kind == 'transformers':
-            from transformers import VivitConfig, VivitForVideoClassification
-            self.body = VivitForVideoClassification(VivitConfig(hidden_size=s['dim'], num_hidden_layers=s['depth'], num_attention_heads=s['heads'], intermediate_size=4*s['dim'],
-                image_size=a.img_size, num_frames=a.frames, num_labels=n_classes, tubelet_size=[2, 16, 16], attn_implementation='sdpa'))
+            from models import hub_model, transformers
+            self.body, _ = hub_model(transformers.VivitForVideoClassification, transformers.VivitConfig, *shape, classes=n_classes, tubelet_size=[2, 16, 16], attn_implementation='sdpa')
             self.head, self.body.classifier = self.body.classifier, nn.Identity()
         elif kind == 'vit-pytorch':
-            from vit_pytorch.vivit import ViViT
-            self.body = ViViT(image_size=a.img_size, image_patch_size=16, frames=a.frames, frame_patch_size=2, num_classes=n_classes, dim=s['dim'], variant='factorized_encoder',
-                              spatial_depth=s['depth'], temporal_depth=4, heads=s['heads'], mlp_dim=4*s['dim'])
+            from models import vit_pytorch_model
+            self.body, _ = vit_pytorch_model('factorized_encoder', *shape, 4, classes=n_classes)
             self.head, self.body.mlp_head = self.body.mlp_head, nn.Identity()
         else:
             from torchvision.models.video import r3d_18
@@ -78,7 +76,7 @@ class Peer(nn.Module):
 def learner_of(a, arm, split, seed):
     "A run of one arm"
     o = {**full, **arms[arm], **a.set}
-    short = a.img_size*8//7
+    short = short_side(a.img_size)
     data = dict(split=split, n_frames=a.frames, size=a.img_size, short=short, bs=a.bs, frames=o['frames'], cache=a.cache, num_workers=a.workers, device=a.device)
     dls = video_dataloaders(a.folder, augment=None, **data)
     classes = list(dls.manifest.classes)

@@ -18,6 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image as PILImage
 from .video import InputError, Scaler, VideoError, decode, one_line, open_video
+from .checkpoint import write_atomic
 from .manifest import ManifestError, few, group_of, read_manifest, suffixes
 from .ucf101 import sum_of, watched
 from .kinetics import spread
@@ -222,6 +223,5 @@ def save(self:Check,
     "Write the table and the page, each as a whole or not at all."
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     for name, text in (('videos.csv', table(self)), ('index.html', page(self))):
-        (part := folder/f'{name}.part').write_bytes(text.encode('utf-8', 'surrogateescape'))
-        part.replace(folder/name)
+        write_atomic(text.encode('utf-8', 'surrogateescape'), folder/name)
     return folder/'index.html'
